@@ -19,7 +19,7 @@ from actors.shards.faiss_index import one_thread
 from actors.shards.index import ShardIndex
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog, Published
-from cluster.catalog.index_versions import BuildPlan, bases_of, derived_version
+from cluster.catalog.index_versions import BuildPlan, bases_of, derived_index
 from cluster.catalog.manifests import (
     TOMBSTONES_FILE,
     CorpusManifest,
@@ -162,13 +162,8 @@ def _derived(
 ) -> IndexManifest:
     num_live = sum(shard.num_live for shard in shards)
     recall = sum(shard.artifact.recall_at_10 * shard.num_live for shard in shards)
-    return base.model_copy(
+    return derived_index(base, corpus).model_copy(
         update={
-            "version": derived_version(base, corpus),
-            "base": base.version,
-            "corpus_position": corpus.position,
-            "watermark": corpus.watermark,
-            "held": corpus.held,
             "num_documents": base.num_documents - sum(shard.num_documents for shard in shards),
             "num_passages": num_live,
             "shards": tuple(shard.artifact for shard in shards),

@@ -159,9 +159,8 @@ class EmbeddingWorker:
     machine or in fewer threads.
 
     Becomes a Ray actor in `actors.models.embedder_actor`, and works in gateways for
-    `actors.query.local_embedders`. A query's vector does not depend on what
-    else is in flight, and has the bytes that a build gives a passage of the same text on such a
-    processor.
+    `actors.query.local_embedders`. A query's vector does not depend on what else is in flight, and
+    has the bytes that a build gives a passage of the same text on such a processor.
     """
 
     def __init__(

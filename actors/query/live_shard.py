@@ -16,7 +16,9 @@ from cluster.serving.view import CorpusView
 _BRIEF_ELEMENTS = 1 << 22
 """Numbers that are compared in less than 5 ms, which is done at once."""
 _BLOCK_VECTORS = 64
+"""Vectors that one block of a long search compares."""
 _BRIEF_ROWS = 256
+"""Rows of which the texts are fetched at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class LiveShard:
     async def search(self, query: ShardQuery) -> ShardHits:
         """Raises InvalidArgument for a filter that does not fit the metadata."""
         elements = self.view.num_rows * query.vectors.size
+        # A filter may have to make columns of all rows first.
         if elements <= _BRIEF_ELEMENTS and query.filter is None:
             return self.view.search(query, self.schema)
         hits = []

@@ -201,12 +201,8 @@ class ShardDocuments:
     def row_of(self, id: str) -> int | None:
         """The row of the passage with this id; None where there is none."""
         wanted = id.encode()
-
-        def id_at(row: int) -> bytes:
-            return self.id_bytes[self.id_ends[row] : self.id_ends[row + 1]].tobytes()
-
-        row = bisect_left(range(self.num_rows), wanted, key=id_at)
-        return row if row < self.num_rows and id_at(row) == wanted else None
+        row = self._row_from(wanted)
+        return row if row < self.num_rows and self._id_at(row) == wanted else None
 
     def rows_of(self, documents: Collection[str]) -> Mask:
         """bool [num_rows]: whether the row is a passage of one of these documents."""

@@ -45,8 +45,10 @@ class OpenedIndex:
     """Begin of each search under way: one runs on the event loop, the others in threads."""
     costs_s: dict[tuple[SearchEffort, int], float] = field(default_factory=dict)
     """Least recent cost of one vector, by effort and the power of two above `top_k`."""
-    shown: tuple[DocumentsSeen, Mask, ShardIndex] | None = None
-    """The last view without hidden rows, which searches of one version share."""
+    shown: tuple[DocumentsSeen, Mask | None, ShardIndex] | None = None
+    """The last view without hidden rows, which searches of one version share; of no mask where
+    nothing is hidden.
+    """
 
     def spent_s(self) -> float:
         """The time spent on searches until now: a long one is work before it ends, too."""
@@ -99,10 +101,12 @@ class OpenedIndex:
             return shown[2]
         live = self.hidden.live_rows(self.whole, seen)
         if live is None:
-            return self.index
-        # Most versions change nothing in most shards.
-        is_same = shown is not None and np.array_equal(shown[1], live)
-        index = shown[2] if shown is not None and is_same else self.index.among(live)
+            index = self.index
+        elif shown is not None and shown[1] is not None and np.array_equal(shown[1], live):
+            # Most versions change nothing in most shards.
+            index = shown[2]
+        else:
+            index = self.index.among(live)
         self.shown = seen, live, index
         return index
 

@@ -1,8 +1,9 @@
 """Live documents: how soon a write is found, and what writes cost those who search beside them.
 
-One region on this machine. A corpus whose documents bring vectors (made up, unit length, 384
-numbers) and a corpus of texts that the region embeds. Every write waits until it is visible, so the
-latency of a write is the time from sending it to its being found in all gateways.
+One region on this machine. Two corpora whose documents bring vectors (made up, unit length, 384
+numbers), of which one is only for deltas of known sizes, and a corpus of texts that the region
+embeds. Every write waits until it is visible, so the latency of a write is the time from sending it
+to its being found in all gateways.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from bench.reports import LiveCost, LiveReport, Spread, environment_now
 from cluster.arrays import Float32Array
 from cluster.catalog.corpus_settings import CorpusSettings
 
-_VECTORS, _TEXTS = "vectors", "texts"
+_VECTORS, _TEXTS, _GROWING = "vectors", "texts", "growing"
 _DIMENSION = 384
 _SEARCHES_PER_S = 500.0
 _WRITES_PER_S = 200.0
@@ -35,17 +36,20 @@ _MS = 1e3
 
 
 def measure(plan: Plan) -> LiveReport:
+    environment = environment_now(quick=plan.quick, repetitions=plan.serve_repetitions)
     rows = plan.documents_max or 20_000
     texts = factbook_documents(plan.documents_max or 2000)
-    settings = {name: CorpusSettings(shards=2, replicas=1) for name in (_VECTORS, _TEXTS)}
+    corpora = (_VECTORS, _TEXTS, _GROWING)
+    settings = {name: CorpusSettings(shards=2, replicas=1) for name in corpora}
     with running_region(settings) as region, LoadGenerator() as load:
-        region.add_vectors(_VECTORS, _made_up(rows))
+        for corpus in (_VECTORS, _GROWING):
+            region.add_vectors(corpus, _made_up(rows))
         region.add_texts(_TEXTS, texts)
         region.serve()
         bench = _LiveBench(region, load, plan, [str(one["text"]) for one in texts])
         costs = [*bench.beside_writes(), *bench.bulk(), *bench.over_deltas()]
     return LiveReport(
-        environment=environment_now(quick=plan.quick, repetitions=plan.serve_repetitions),
+        environment=environment,
         num_rows=rows,
         dimension=_DIMENSION,
         costs=tuple(costs),
@@ -64,11 +68,8 @@ class _LiveBench:
         self._share = _QUICK_SHARE if plan.quick else 1.0
         self._numbers = itertools.count()
         self._rng = np.random.default_rng(11)
-        queries = _unit(self._rng, 64)
-        self._searches = [
-            json_request("POST", "/v1/search", {"vector": query, "corpus": _VECTORS, "top_k": 10})
-            for query in queries
-        ]
+        self._queries = _unit(self._rng, 64)
+        self._searches = self._searches_of(_VECTORS)
 
     def beside_writes(self) -> Iterator[LiveCost]:
         """Searches alone, and beside writes of both kinds."""
@@ -113,27 +114,15 @@ class _LiveBench:
 
         The base is searched by the release's number with `documents: "base"`.
         """
-        release = 1
-        of_base = [
-            json_request(
-                "POST",
-                "/v1/search",
-                {
-                    "vector": query,
-                    "corpus": _VECTORS,
-                    "top_k": 10,
-                    "release": release,
-                    "documents": "base",
-                },
-            )
-            for query in _unit(self._rng, 64)
-        ]
+        of_base = self._searches_of(_GROWING, release=1, documents="base")
+        of_all = self._searches_of(_GROWING)
+        num_rows = 0
         for size in (1_000, 10_000) if self._plan.quick else (1_000, 10_000, 50_000):
-            self._grow_to(size)
-            ratios, bases, found = [], [], []
+            self._grow(num_rows, size)
+            num_rows = size
+            ratios, found = [], []
             for _ in range(self._plan.serve_repetitions):
-                base, live = self._closed(of_base, 1), self._closed(self._searches, 1)
-                bases.append(base)
+                base, live = self._closed(of_base, 1), self._closed(of_all, 1)
                 found.append(live)
                 ratios.append(live.latency_s(0.5) / base.latency_s(0.5))
             yield LiveCost(
@@ -144,14 +133,22 @@ class _LiveBench:
                 ratio=Spread.of(ratios),
             )
 
-    def _grow_to(self, size: int) -> None:
-        """Writes documents until the delta has so many rows, or a little more."""
-        for start in range(0, size, _BULK):
+    def _grow(self, num_rows: int, size: int) -> None:
+        """Writes documents until the delta, which has `num_rows` rows, has `size`."""
+        for start in range(num_rows, size, _BULK):
             vectors = _unit(self._rng, min(_BULK, size - start))
             documents = [_document(f"grown-{start + n}", v) for n, v in enumerate(vectors)]
             self._load.run(
-                run_once, self._region.host, self._region.port, _put(_VECTORS, documents)
+                run_once, self._region.host, self._region.port, _put(_GROWING, documents)
             )
+
+    def _searches_of(self, corpus: str, **asked: object) -> list[bytes]:
+        return [
+            json_request(
+                "POST", "/v1/search", {"vector": query, "corpus": corpus, "top_k": 10, **asked}
+            )
+            for query in self._queries
+        ]
 
     def _vector_writes(self, per_s: float) -> list[bytes]:
         number = self._number(per_s)

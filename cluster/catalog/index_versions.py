@@ -136,12 +136,8 @@ def derived_version(base: IndexManifest, corpus: CorpusManifest) -> str:
     ).digest()[:16]
 
 
-def at_watermark(index: IndexManifest, corpus: CorpusManifest) -> IndexManifest:
-    """The index of a corpus that has the same documents at another watermark: the same files under
-    a version of their own, so that whoever serves it reads the logs from the right place.
-    """
-    if index.watermark == corpus.watermark:
-        return index
+def derived_index(index: IndexManifest, corpus: CorpusManifest) -> IndexManifest:
+    """The files of an index, which may be derived itself, as a version of this corpus position."""
     return index.model_copy(
         update={
             "version": derived_version(index, corpus),
@@ -151,6 +147,13 @@ def at_watermark(index: IndexManifest, corpus: CorpusManifest) -> IndexManifest:
             "held": corpus.held,
         }
     )
+
+
+def at_watermark(index: IndexManifest, corpus: CorpusManifest) -> IndexManifest:
+    """The index of a corpus that has the same documents at another watermark: the same files under
+    a version of their own, so that whoever serves it reads the logs from the right place.
+    """
+    return index if index.watermark == corpus.watermark else derived_index(index, corpus)
 
 
 def bases_of(catalog: Catalog, plan: BuildPlan) -> Iterator[tuple[IndexManifest, CorpusManifest]]:

@@ -20,7 +20,7 @@ from cluster.deltas.space import Space, seen_in, sees
 from cluster.errors import InvalidArgument
 from cluster.mutations.mutation import Content
 from cluster.mutations.watermark import Watermark
-from cluster.query.filters import Filter
+from cluster.query.filters import Filter, check_filter, fields_of
 from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.shards.filter_mask import filter_mask
 from cluster.shards.merge import merge_hits, padding
@@ -89,7 +89,11 @@ class DeltaView:
         return self.rows.passages(rows, {name: known[name] for name in sorted(known)})
 
     def _matching(self, filter: Filter, schema: Types) -> Int64Array:
-        table = self.rows.table(self.num_rows, {**self.types, **schema})
+        types = {**self.types, **schema}
+        check_filter(filter, types)
+        # The first search after a change pays for each column that it asks for.
+        named = {name: types[name] for name in fields_of(filter)}
+        table = self.rows.table(self.num_rows, named)
         return self.live[filter_mask(filter, table)[self.live]]
 
     def _scan(

@@ -24,6 +24,11 @@ class _NewField:
     has_long: bool = False
     """True when one of its integers would be rounded as a float."""
 
+    @classmethod
+    def of(cls, value: str | int | float | bool) -> Self:
+        """The field of a single value."""
+        return cls(type_of(value), has_long=_is_long(value))
+
 
 class LiveSchema:
     """The types of a corpus's metadata fields. Not thread-safe."""
@@ -54,7 +59,7 @@ class LiveSchema:
         """
         for name, value in metadata.items():
             if value is not None and name not in self._base:
-                found = _NewField(type_of(value), has_long=_is_long(value))
+                found = _NewField.of(value)
                 known = self._new.get(name)
                 self._new[name] = found if known is None else (_joined(known, found) or known)
 
@@ -82,7 +87,7 @@ class LiveSchema:
         known = self._new.get(name)
         if known is None:
             return value
-        joined = _joined(known, _NewField(type_of(value), has_long=_is_long(value)))
+        joined = _joined(known, _NewField.of(value))
         return _as(known.type if joined is None else joined.type, value, name)
 
 

@@ -24,8 +24,7 @@ _LOCAL_CHARS_MAX = 2000
 """Texts of more characters together are more than a piece of an embedder, and go to replicas."""
 LOCAL_TEXTS_A_THREAD = 32
 """Texts that may be under way in this process, for each thread: some 0.1 s of waiting. Replicas on
-the same machine would only take the same cores, and divide the pieces (32 clients on 2 cores: a
-quarter fewer searches a second with a bound of 8 texts a thread), but there may be others.
+the same machine would only take the same cores, and divide the pieces, but there may be others.
 """
 
 EmbedderT = TypeVar("EmbedderT", bound="QuestionEmbedder")

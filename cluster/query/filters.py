@@ -117,6 +117,19 @@ def filter_key(filter: Filter | None) -> bytes:
     return b"" if filter is None else orjson.dumps(filter_to_json(filter))
 
 
+def fields_of(filter: Filter) -> frozenset[str]:
+    """The metadata fields that the filter names."""
+    match filter:
+        case Compare(field) | In(field):
+            return frozenset([field])
+        case And(parts) | Or(parts):
+            return frozenset[str]().union(*map(fields_of, parts))
+        case Not(part):
+            return fields_of(part)
+        case _:
+            assert_never(filter)
+
+
 def over_fields(filter: Filter, fields: Container[str]) -> Filter:
     """What the filter comes to over rows that have these fields alone, and null for all others."""
     match filter:

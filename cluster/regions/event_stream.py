@@ -16,8 +16,6 @@ class EventParser:
 
     def __init__(self) -> None:
         self._rest = bytearray()
-        self.last_id = ""
-        """The id that was read last, from which a reader may resume; empty before one was."""
 
     def feed(self, chunk: bytes) -> list[tuple[str, bytes]]:
         """The events that are now complete, as (name, data); comments are left out. Raises
@@ -33,17 +31,16 @@ class EventParser:
             return []
         blocks = bytes(self._rest[:end]).split(b"\n\n")
         del self._rest[: end + 2]
-        return [event for block in blocks if (event := self._event(block)) is not None]
+        return [event for block in blocks if (event := _event(block)) is not None]
 
-    def _event(self, block: bytes) -> tuple[str, bytes] | None:
-        name, data = "message", None
-        for line in block.split(b"\n"):
-            field, _, value = line.partition(b":")
-            value = value.removeprefix(b" ")
-            if field == b"event":
-                name = value.decode()
-            elif field == b"id":
-                self.last_id = value.decode()
-            elif field == b"data":
-                data = value if data is None else data + b"\n" + value
-        return None if data is None else (name, data)
+
+def _event(block: bytes) -> tuple[str, bytes] | None:
+    name, data = "message", None
+    for line in block.split(b"\n"):
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"event":
+            name = value.decode()
+        elif field == b"data":
+            data = value if data is None else data + b"\n" + value
+    return None if data is None else (name, data)

@@ -9,8 +9,8 @@ import typer
 from rich.markup import escape
 
 from cluster.corpora.compaction import Compacted
-from cluster.documents.documents import check_corpus_name
-from deployments.cli.options import Config, Corpus, Json, Region, Store
+from deployments.cli.documents import next_step
+from deployments.cli.options import Config, Corpus, Json, Region, Store, holding
 from deployments.cli.regions import leading
 from deployments.terminal import Steps, err, print_json, say
 
@@ -38,9 +38,7 @@ def compact(
     """
     from deployments.hosting import compacting, region_host, release_commands
 
-    installation = leading(config, region, store)
-    check_corpus_name(corpus)
-    installation.settings.check_may_hold(installation.region, corpus)
+    installation = holding(leading(config, region, store), corpus)
     index, number = None, None
     steps = Steps(quiet=as_json)
     with steps.shown():
@@ -70,7 +68,7 @@ def compact(
     elif version is not None:
         say("The current release serves it.")
     else:
-        say(f"Next: raygion build {corpus}")
+        say(next_step(compacted.manifest))
 
 
 def _result(compacted: Compacted, index: str | None, release: int | None) -> dict[str, Any]:

@@ -15,11 +15,10 @@ from cluster.catalog.manifests import CorpusManifest
 from cluster.corpora.compaction import unfolded
 from cluster.documents.declared_types import parse_declared_types
 from cluster.documents.deletes import delete_documents
-from cluster.documents.documents import check_corpus_name
 from cluster.errors import InvalidArgument
 from cluster.mutations.store_log import StoreMutationLog
 from deployments.cli.ingest_summary import report_lines
-from deployments.cli.options import Config, Corpus, Json, Region, Store, opened
+from deployments.cli.options import Config, Corpus, Json, Region, Store, holding, opened
 from deployments.installation import Installation
 from deployments.terminal import Steps, err, print_json, say
 
@@ -69,7 +68,7 @@ def ingest(
     from deployments.hosting import pipeline, region_host
 
     # Wrong input is refused before a cluster is started for it.
-    installation = _opened_for(corpus, config, region, store)
+    installation = holding(opened(config, region, store), corpus)
     declared = parse_declared_types(types or ())
     listing = find_source_files(sources, folder_texts=declared)
     steps = Steps(quiet=as_json)
@@ -116,7 +115,7 @@ def delete(
 
     Example: raygion delete handbook faq/17 --from outdated.txt
     """
-    installation = _opened_for(corpus, config, region, store)
+    installation = holding(opened(config, region, store), corpus)
     wanted = {*(ids or ()), *(() if from_file is None else _lines(from_file))}
     if not wanted:
         raise InvalidArgument("say which documents, by ID or with --from", "id")
@@ -150,18 +149,8 @@ def delete(
     say(
         f"Corpus [bold]{corpus}[/] is at position {manifest.position}: "
         f"{len(deletion.deleted)} documents deleted, {manifest.num_documents} left."
-        + (_next_step(manifest) if deletion.deleted else "")
+        + (f" {next_step(manifest)}" if deletion.deleted else "")
     )
-
-
-def _opened_for(
-    corpus: str, config: Path | None, region: str | None, store: str | None
-) -> Installation:
-    """The installation in whose region documents of the corpus are read."""
-    installation = opened(config, region, store)
-    check_corpus_name(corpus)
-    installation.settings.check_may_hold(installation.region, corpus)
-    return installation
 
 
 def _note_live_changes(installation: Installation, corpus: str) -> None:
@@ -176,10 +165,11 @@ def _note_live_changes(installation: Installation, corpus: str) -> None:
         )
 
 
-def _next_step(corpus: CorpusManifest) -> str:
+def next_step(corpus: CorpusManifest) -> str:
+    """A sentence on what follows a change of the corpus."""
     if corpus.num_documents == 0:
-        return " The next release leaves it out."
-    return f" Next: raygion build {corpus.corpus}"
+        return "The next release leaves it out."
+    return f"Next: raygion build {corpus.corpus}"
 
 
 def _lines(file: Path) -> Iterable[str]:
@@ -203,7 +193,7 @@ def build(
 
     Example: raygion build handbook
     """
-    installation = _opened_for(corpus, config, region, store)
+    installation = holding(opened(config, region, store), corpus)
     position = installation.catalog.existing_corpus(corpus)
 
     from deployments.hosting import pipeline, region_host

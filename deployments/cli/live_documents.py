@@ -18,7 +18,6 @@ from rich.markup import escape
 from cluster.clock import SYSTEM_CLOCK, Backoff, system_rng
 from cluster.deltas.document_service import Acknowledgement
 from cluster.errors import InvalidArgument, Unavailable
-from cluster.regions.event_stream import EventParser
 from deployments.cli.options import Config, Corpus, Json, Region, opened
 from deployments.clients.document_loading import Loading
 from deployments.clients.http_client import HttpRegion
@@ -153,33 +152,35 @@ def changes(
 
     Example: raygion changes tickets --after eu:120
     """
-    parser = EventParser()
-    parser.last_id = after or ""
     with HttpRegion.of(opened(config, region)) as http:
         try:
-            for change in _followed(http, corpus, parser, until_current=exit_when_current):
-                _print_change(change, as_json=as_json)
+            for event, data in _followed(http, corpus, after):
+                if event == "change":
+                    _print_change(data, as_json=as_json)
+                elif event == "current":
+                    after = data["after"]
+                    if exit_when_current:
+                        break
         finally:
-            if parser.last_id:
-                err.print(f"Next: --after {parser.last_id}")
+            if after:
+                err.print(f"Next: --after {after}")
 
 
 def _followed(
-    http: HttpRegion, corpus: str, parser: EventParser, *, until_current: bool
-) -> Iterator[dict[str, Any]]:
-    """The changes, over as many streams as it takes: each ends after minutes."""
+    http: HttpRegion, corpus: str, after: str | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The events, over as many streams as it takes: each ends after minutes."""
     path = f"/v1/corpora/{quote(corpus, safe='')}/changes"
     rng, failures = system_rng(), 0
     while True:
-        params = {"after": parser.last_id} if parser.last_id else {}
+        params = {"after": after} if after else {}
         try:
-            for events in http.follow(path, parser, params=params, timeout_s=_STREAM_TIMEOUT_S):
+            for events in http.follow(path, params=params, timeout_s=_STREAM_TIMEOUT_S):
                 failures = 0
                 for event, data in events:
-                    if event == "change":
-                        yield data
-                    elif event == "current" and until_current:
-                        return
+                    if event == "current":
+                        after = data["after"]
+                    yield event, data
         except Unavailable:
             failures += 1
             if failures == _BACKOFF.attempts_max:
@@ -259,7 +260,7 @@ def _opened(file: Path) -> Iterator[bytes]:
         with file.open("rb") as lines:
             yield from lines
     except OSError as error:
-        raise InvalidArgument(f"{file} cannot be read: {error}", "file") from error
+        raise InvalidArgument(f"{file} cannot be read: {error.strerror}", "file") from error
 
 
 def _num_lines(file: Path) -> int:

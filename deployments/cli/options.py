@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster.config import CONFIG_FILE, Settings, load_settings
+from cluster.documents.documents import check_corpus_name
 from deployments.installation import Installation
 from deployments.nodes.machine import find_machine
 
@@ -50,6 +51,15 @@ def opened(
     if machine is not None and (machine.config, machine.region) != (file, name):
         machine = None
     return Installation(settings, name, file, machine)
+
+
+def holding(installation: Installation, corpus: str) -> Installation:
+    """The installation, in whose region documents of the corpus may be read. Raises
+    InvalidArgument where they may not, and for a name that no corpus can have.
+    """
+    check_corpus_name(corpus)
+    installation.settings.check_may_hold(installation.region, corpus)
+    return installation
 
 
 def read_settings(config: Path | None) -> Settings:

@@ -77,21 +77,22 @@ class HttpRegion:
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """The server-sent events as (event, data). Raises what an `error` event says."""
         asked = self._client.build_request("POST", path, content=orjson.dumps(body))
-        for events in self._event_lists(asked, EventParser(), timeout_s):
+        for events in self._arriving(asked, timeout_s):
             yield from events
 
     def follow(
-        self, path: str, parser: EventParser, *, params: Params, timeout_s: float
-    ) -> Iterator[list[tuple[str, dict[str, Any]]]]:
-        """The server-sent events of a `GET`, as they arrive together; `parser` then has the id
-        from which to go on. Raises as `stream` does.
+        self, path: str, *, params: Params, timeout_s: float
+    ) -> Iterator[Iterator[tuple[str, dict[str, Any]]]]:
+        """The server-sent events of a `GET`, as they arrive together; none of them when the region
+        only shows that it is there. Raises as `stream` does.
         """
         asked = self._client.build_request("GET", path, params=params)
-        yield from self._event_lists(asked, parser, timeout_s)
+        yield from self._arriving(asked, timeout_s)
 
-    def _event_lists(
-        self, asked: httpx.Request, parser: EventParser, timeout_s: float
-    ) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    def _arriving(
+        self, asked: httpx.Request, timeout_s: float
+    ) -> Iterator[Iterator[tuple[str, dict[str, Any]]]]:
+        parser = EventParser()
         asked.extensions["timeout"] = self._timeout(timeout_s).as_dict()
         try:
             response = self._client.send(asked, stream=True)
@@ -100,7 +101,8 @@ class HttpRegion:
                     response.read()
                     self._checked(response)
                 for chunk in response.iter_bytes():
-                    yield [_sent_event(*event) for event in parser.feed(chunk)]
+                    # One by one: what arrives together with an error still comes before it.
+                    yield (_sent_event(*event) for event in parser.feed(chunk))
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 

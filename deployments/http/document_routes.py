@@ -41,9 +41,9 @@ from deployments.http.streams.alive_stream import alive
 from deployments.http.streams.change_stream import change_events
 from deployments.http.streams.sse import EventStream, NamedEvents, unless_gone
 
-IDEMPOTENCY_KEY = b"idempotency-key"
-LAST_EVENT_ID = b"last-event-id"
-STREAM_S = 300.0
+_IDEMPOTENCY_KEY = b"idempotency-key"
+_LAST_EVENT_ID = b"last-event-id"
+_STREAM_S = 300.0
 """So long a stream of changes lasts; readers of events connect again by themselves. A gateway that
 is to end waits for the streams that it has begun.
 """
@@ -62,17 +62,14 @@ class DocumentRoutes:
         clock: Clock,
         *,
         silence_s: float,
-        stream_s: float = STREAM_S,
-        streams_max: int = STREAMS_MAX,
     ) -> None:
         """`silence_s`: longest silence of a stream."""
         self._documents = documents
         self._settings = settings
         self._clock = clock
         self._silence_s = silence_s
-        self._stream_s = stream_s
         self._streams = Slots(
-            streams_max, "this gateway tells changes to as many readers as it can"
+            STREAMS_MAX, "this gateway tells changes to as many readers as it can"
         )
 
     def add_to(self, app: FastAPI) -> None:
@@ -154,12 +151,12 @@ class DocumentRoutes:
     async def changes(self, request: Request) -> Response:
         """The documents that change, as events; resumed by the id of the last one."""
         asked = validated_query(ChangesQuery, query_fields(request.scope["query_string"]))
-        last = header_value(request.scope, LAST_EVENT_ID).decode("latin-1")
+        last = header_value(request.scope, _LAST_EVENT_ID).decode("latin-1")
         if last:
-            after = parse_cursor(last, LAST_EVENT_ID.decode())
+            after = parse_cursor(last, _LAST_EVENT_ID.decode())
         else:
             after = parse_cursor(asked.after or BEGINNING, "after")
-        deadline = Deadline.after(self._stream_s, self._clock)
+        deadline = Deadline.after(_STREAM_S, self._clock)
         changes = self._documents.changes(request.path_params["corpus"], after)
         events = self._in_slot(change_events(changes, deadline))
         living = alive(events, NamedEvents(), request.state.trace_id, every_s=self._silence_s)
@@ -179,5 +176,5 @@ def _parsed(body: bytes, key: str | None, trace_id: str) -> tuple[list[object], 
 
 
 def _key(request: Request) -> str | None:
-    keys = header_values(request.scope, IDEMPOTENCY_KEY)
+    keys = header_values(request.scope, _IDEMPOTENCY_KEY)
     return keys[0].decode("latin-1") if keys else None

@@ -34,7 +34,7 @@ _INSTEAD = {
 """Routes to ask in place of OpenAI's routes that are not here."""
 NO_ROUTE = "there is no such route; /openapi.json lists all"
 INTERNAL_MESSAGE = "the region failed to answer; its log tells more under this trace id"
-UNKNOWN_MESSAGE = (
+_UNKNOWN_MESSAGE = (
     "whether this was written is not known; read it back, or send it again with the same key"
 )
 _RETRY_UNAVAILABLE_S = 1.0
@@ -63,7 +63,7 @@ def error_fields(error: Exception, trace_id: str) -> dict[str, str | bool | None
     if isinstance(error, RaygionError) and status != 500:
         message = f"{field}: {error.message}" if field else error.message
     elif isinstance(error, OutcomeUnknown):
-        message = UNKNOWN_MESSAGE
+        message = _UNKNOWN_MESSAGE
     else:
         message = INTERNAL_MESSAGE
     retryable = isinstance(error, RaygionError) and error.retryable

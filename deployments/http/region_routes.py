@@ -51,7 +51,7 @@ from deployments.http.streams.sse import NamedEvents, named_event, unless_gone
 _TIMEOUT_DEFAULT_MS = 60_000
 _REACHED_TIMEOUT_MS = 5_000
 _REGIONS_MAX = 1024
-LogPosition = Annotated[int, Field(ge=0, le=2**63 - 1)]
+_LogPosition = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 class MessageBody(Body):
@@ -115,7 +115,7 @@ class ReachedBody(Body):
     """What another region has written of a corpus's documents, or has seen."""
 
     corpus: Name
-    watermark: Annotated[dict[Name, LogPosition], Field(max_length=_REGIONS_MAX)]
+    watermark: Annotated[dict[Name, _LogPosition], Field(max_length=_REGIONS_MAX)]
     timeout_ms: TimeoutMs = _REACHED_TIMEOUT_MS
 
 

@@ -25,8 +25,8 @@ from deployments.http.schemas.json_body import Body
 from deployments.http.schemas.replies import ErrorDetail, ErrorReply
 from deployments.http.schemas.terms import Name
 
-WRITE_TIMEOUT_MS = int(WRITE_TIMEOUT_S * 1000)
-READ_TIMEOUT_MS = int(READ_TIMEOUT_S * 1000)
+_WRITE_TIMEOUT_MS = int(WRITE_TIMEOUT_S * 1000)
+_READ_TIMEOUT_MS = int(READ_TIMEOUT_S * 1000)
 _CURSOR_LENGTH_MAX = 8192
 
 _DOCUMENT_SCHEMA = {
@@ -67,7 +67,7 @@ class _WriteOptions(Body):
         description="When to reply: the write is in the store; all that searches in this region "
         "shows it; a majority of the regions does; all regions do.",
     )
-    timeout_ms: _Milliseconds = Field(WRITE_TIMEOUT_MS, description="Time for the whole request.")
+    timeout_ms: _Milliseconds = Field(_WRITE_TIMEOUT_MS, description="Time for the whole request.")
 
     def to_request(
         self, writes: Sequence[DocumentWrite | InvalidArgument], trace_id: str
@@ -103,7 +103,7 @@ class GetQuery(Body):
     """The fields of a URL that reads a document."""
 
     corpus: Name
-    timeout_ms: _Milliseconds = READ_TIMEOUT_MS
+    timeout_ms: _Milliseconds = _READ_TIMEOUT_MS
 
 
 class ChangesQuery(Body):

@@ -71,10 +71,10 @@ def _is_utf8(body: bytes) -> bool:
     return True
 
 
-def validated(model: type[BodyT], parsed: dict[str, Any]) -> BodyT:
-    """Raises InvalidArgument for what does not fit the model."""
+def validated(model: type[BodyT], parsed: dict[str, Any], *, strict: bool | None = None) -> BodyT:
+    """`strict`: None as the model says. Raises InvalidArgument for what does not fit the model."""
     try:
-        return model.model_validate(parsed)
+        return model.model_validate(parsed, strict=strict)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)[0]
         raise invalid_argument(details) from None
@@ -94,10 +94,7 @@ def query_fields(query_string: bytes) -> dict[str, str]:
 
 def validated_query(model: type[BodyT], given: Mapping[str, object]) -> BodyT:
     """Same as `validated`, for fields of a URL, in which every number is a string."""
-    try:
-        return model.model_validate(dict(given), strict=False)
-    except ValidationError as error:
-        raise invalid_argument(error.errors(include_url=False, include_input=False)[0]) from None
+    return validated(model, dict(given), strict=False)
 
 
 _MESSAGES = {

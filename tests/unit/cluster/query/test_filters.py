@@ -22,6 +22,7 @@ from cluster.query.filters import (
     Not,
     Or,
     check_filter,
+    fields_of,
     filter_to_json,
     over_fields,
     parse_filter,
@@ -126,6 +127,14 @@ def test_rows_without_a_field_match_as_if_it_were_null(
     table = table_of([{name: row[name] if name in known else None for name in row} for row in rows])
     there = over_fields(filter, known)
     assert filter_mask(there, table.select(known)).tolist() == filter_mask(filter, table).tolist()
+
+
+@given(FILTERS)
+@settings(max_examples=300, deadline=None)
+def test_the_fields_of_a_filter_are_those_without_which_it_is_another_one(filter: Filter) -> None:
+    named = fields_of(filter)
+    assert over_fields(filter, named) == filter
+    assert all(over_fields(filter, named - {field}) != filter for field in named)
 
 
 @given(FILTERS)

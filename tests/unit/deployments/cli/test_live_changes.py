@@ -39,3 +39,15 @@ def test_a_delete_says_that_live_documents_count_until_they_are_compacted(folder
     assert "From the log: 1 new, 0 replaced, 0 removed." in told
     assert "position 4: 1 documents" in told
     assert "live" not in raygion("delete", CORPUS, "a").stderr
+
+
+def test_a_corpus_without_documents_is_not_to_be_built(folder: Path) -> None:
+    store = open_store(str(folder / ".raygion" / "store"))
+    ingest(store, {"a": 1})
+    append(store, live("b", 1, 10))
+    assert f"Next: raygion build {CORPUS}" in raygion("compact", CORPUS, "--no-release").output
+    append(store, live("b", None, 20))
+    raygion("delete", CORPUS, "a")
+    told = raygion("compact", CORPUS, "--no-release").output
+    assert "The next release leaves it out." in told
+    assert "raygion build" not in told
